@@ -192,6 +192,13 @@ impl Plan {
         self.new_mtus.iter().filter_map(|at| self.altered_ports.get(*at)).any(|altered| altered.is_same_port(port))
     }
 
+    /// Guests that get or lose a whole own address of the uplink, 1:1.
+    #[must_use]
+    pub fn one_to_one_guests(&self) -> Vec<Ipv4Addr> {
+        let rules = self.withdrawn.iter().chain(&self.published);
+        rules.filter(|rule| rule.is_whole_address()).map(Publish::guest).collect()
+    }
+
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -413,10 +420,6 @@ impl Fixed {
             self.0.push((key.to_owned(), format!("{key} is {old}, not {new}")));
         }
     }
-
-    fn texts(&mut self, key: &str, old: &str, new: &str) {
-        self.compare(key, old != new, old, new);
-    }
 }
 
 fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
@@ -435,11 +438,6 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     fixed.compare("uplink", !is_same_uplink(old, new), uplink_text(old), uplink_text(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
         fixed.compare("nat", with_live_of(&old.nat, &new.nat) != new.nat, &old.nat, &new.nat);
-        let whole = |rules: &[Publish]| {
-            let rules = rules.iter().filter(|rule| rule.is_whole_address());
-            rules.map(Publish::to_string).collect::<Vec<String>>().join(", ")
-        };
-        fixed.texts("publish", &whole(&old.publish), &whole(&new.publish));
     }
     let of_packets = |config: &Config| {
         let tunnels: Vec<String> = config.ip_tunnels.iter().map(ToString::to_string).collect();

@@ -274,6 +274,11 @@ impl Daemon {
         if plan.nat.is_some() {
             self.edge.route(&self.fabric);
         }
+        let one_to_one = plan.one_to_one_guests();
+        if !one_to_one.is_empty() {
+            self.edge.follow_rules(&self.fabric);
+            self.cut_off(CutOff::of_guests(&one_to_one));
+        }
         self.settle();
         self.edge.serve_local_clients();
         // Their ports are gone.

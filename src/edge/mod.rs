@@ -216,6 +216,12 @@ impl Edge {
         self.announce(fabric);
     }
 
+    /// Puts rules for whole own addresses in force, and gives workers what changes by that.
+    pub(crate) fn follow_rules(&mut self, fabric: &Fabric) {
+        self.follow_uplink(fabric.now());
+        self.route(fabric);
+    }
+
     fn follow_uplink(&mut self, now: Timestamp) {
         if let (Some(router), Some(uplink)) = (&mut self.router, &mut self.uplink)
             && let Err(error) = router.follow(uplink, now)

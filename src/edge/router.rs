@@ -371,10 +371,12 @@ impl RouterControl {
         let shared = shared_of(&wanted);
         nat.set_externals(&wanted, now)
             .map_err(|_| anyhow::anyhow!("at most {} outside addresses", nat::config::MAX_EXTERNALS))?;
+        let new = wanted.iter().filter(|external| !self.externals.contains(external));
+        let new: Vec<Ipv4Addr> = new.map(|external| external.address).collect();
         self.externals = wanted;
         let reserved = shared.filter(|_| self.gate.is_none());
         self.reserved = reserved.map(|address| Reserved::new(address, self.config.nat.ports.clone()));
-        let outcome = self.publish(nat, now);
+        let outcome = self.publish(nat, &new, now);
         self.kept.restore(nat, now);
         if let Some(gate) = &mut self.gate {
             gate.publish();

@@ -1,7 +1,7 @@
 //! Routes to networks behind guests: by verbs, a file and SIGHUP, with a guard, published ports, and without translation.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 
 use libtest_mimic::Trial;
 
@@ -10,8 +10,8 @@ use crate::control::{json, run, text};
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{
-    FAR, GATEWAY, MACHINE, Mode, OWN, Plan, Site, add_route, assert_empty, default_route, error_of, give, hears_all, local, ping,
-    recv_from, udp_on,
+    FAR, GATEWAY, MACHINE, Mode, OWN, OWN_TOO, Plan, Site, add_route, assert_empty, default_route, error_of, give, hears_all,
+    local, ping, recv_from, udp_on,
 };
 use crate::switch::{Reloaded, Switch};
 use crate::{trial, wait};
@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("routes/behind_a_guest", behind_a_guest),
         trial("routes/come_and_go_with_a_file", come_and_go_with_a_file),
         trial("routes/without_translation", without_translation),
+        trial("routes/a_whole_address_comes_and_goes", a_whole_address_comes_and_goes),
         trial("routes/verbs_that_are_refused", verbs_that_are_refused),
     ]
 }
@@ -184,6 +185,47 @@ fn without_translation() {
     own.send_to(b"after it", local(&server)).expect("sent");
     recv_from(&server);
     assert_empty(&behind);
+    site.finish();
+}
+
+/// A guest gets an own address for itself while others keep theirs with their connections, and loses it again.
+fn a_whole_address_comes_and_goes() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let addresses = format!("{OWN}/24,{OWN_TOO}");
+    let site = site_with(&socket, Mode::Own, &["--uplink-address", &addresses, "--uplink-gateway", "203.0.113.254"]);
+    text(&socket, &["nat", "publish", "8080:10.71.0.9:80/udp"]);
+    let [calm, own] = [(1, [10, 71, 0, 9]), (2, [10, 72, 0, 2])].map(|(n, address)| udp_on(site.guest(n), address.into(), 0));
+    let published = udp_on(site.guest(1), Ipv4Addr::new(10, 71, 0, 9), 80);
+    let server = udp_on(&site.outside, FAR, 0);
+    let seen_from = |socket: &UdpSocket| {
+        socket.send_to(b"out", local(&server)).expect("sent");
+        recv_from(&server).1
+    };
+    let pooled = [OWN, OWN_TOO];
+    assert!(pooled.contains(seen_from(&own).ip()));
+    let before = seen_from(&calm);
+    // The address that the other guest does not use.
+    let whole = if *before.ip() == OWN { OWN_TOO } else { OWN };
+    let rule = format!("{whole}:10.72.0.2");
+    assert_eq!(text(&socket, &["nat", "publish", &rule]), format!("+ rule all {whole} -> 10.72.0.2\n"));
+    let (address, port) = (local(&own).port(), seen_from(&own));
+    assert_eq!((*port.ip(), port.port()), (whole, address), "its own address, and its own port");
+    server.send_to(b"in", (whole, 9)).expect("sent");
+    let inside = udp_on(site.guest(2), Ipv4Addr::new(10, 72, 0, 2), 10);
+    server.send_to(b"in", (whole, 10)).expect("sent");
+    assert_eq!(recv_from(&inside).0, b"in", "from outside, by any port");
+    server.send_to(b"still", before).expect("sent");
+    assert_eq!((recv_from(&calm).0, seen_from(&calm)), (b"still".to_vec(), before), "the other guest has lost nothing");
+    let other = *before.ip();
+    server.send_to(b"published", (other, 8080)).expect("sent");
+    assert_eq!(recv_from(&published).0, b"published");
+    text(&socket, &["nat", "unpublish", &rule]);
+    assert_eq!(seen_from(&calm), before);
+    assert!(pooled.contains(seen_from(&own).ip()));
+    udp_on(&site.outside, FAR, 0).send_to(b"published", (whole, 8080)).expect("sent");
+    assert_eq!(recv_from(&published).0, b"published", "rules hold for the address again");
+    assert!(site.switch.as_ref().is_some_and(|switch| !switch.has_logged("not all of the uplink's addresses")));
     site.finish();
 }
 

@@ -58,11 +58,12 @@ impl RouterControl {
         Ok(())
     }
 
-    /// Puts the rules in force on the addresses that are there now.
-    pub(super) fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
+    /// Puts the rules in force on these addresses, which are new.
+    pub(super) fn publish(&mut self, nat: &Nat, addresses: &[Ipv4Addr], now: Timestamp) -> anyhow::Result<()> {
         // A rule that cannot be published does not stop the others.
         let mut outcome = Ok(());
-        for rule in self.published_by(&self.config.publish) {
+        let rules = self.published_by(&self.config.publish).into_iter();
+        for rule in rules.filter(|rule| addresses.contains(&rule.address)) {
             let Published { protocol, port, .. } = rule;
             let reserved = match (&self.gate, &mut self.reserved) {
                 (Some(gate), _) => gate.check_free(protocol, port),
