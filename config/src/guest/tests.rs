@@ -282,7 +282,7 @@ fn an_interface_in_the_switchs_own_namespace_is_not_set_up() {
         let PortKind::Tap(tap) = &port.kind else { panic!("a TAP") };
         tap.setup.clone()
     };
-    assert_eq!(setup("here"), Setup::default());
+    assert_eq!(setup("here"), Setup { stays_down: true, ..Setup::default() });
     assert_eq!(setup("there").gateway, Some(Ipv4Addr::new(10, 71, 0, 1)));
     assert_eq!(setup("there").addresses.len(), 1);
 }
