@@ -15,7 +15,7 @@ const MAX_INTERFACE_LEN: usize = 15;
 pub(crate) struct InterfaceName(pub(crate) String);
 
 /// A network namespace as it was written: a name under `/run/netns`, a path, or `pid:N`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Netns(String);
 
 impl Netns {

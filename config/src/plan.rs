@@ -23,7 +23,7 @@ use crate::desired::Desired;
 use crate::guest::Guest;
 use crate::model::Config;
 use crate::nat::Nat;
-use crate::port::Port;
+use crate::port::{Port, PortPlaces};
 use crate::publish::Publish;
 use crate::route::StaticRoute;
 use crate::router::Gateway;
@@ -308,14 +308,15 @@ impl Plan {
         let text_of = |port: &Port| port.keys_text() + &on(port);
         let of = |config: &Config| config.ports.iter().filter(|port| port.is_bridged()).cloned().collect::<Vec<_>>();
         let (old, new) = (of(old), of(new));
+        let (before, after) = (PortPlaces::of(&old), PortPlaces::of(&new));
         for port in &old {
-            if !new.iter().any(|other| other.is_same_port(port)) {
+            if after.same(&new, port).is_none() {
                 self.note_port(Action::Remove, port, text_of(port));
                 self.removed_ports.push(port.clone());
             }
         }
         for port in new {
-            match old.iter().find(|other| other.is_same_port(&port)) {
+            match before.same(&old, &port) {
                 None => {
                     self.note_port(Action::Add, &port, text_of(&port));
                     self.added_ports.push(port);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::Check;
 use crate::bridge::{Bridge, BridgeKeys};
 use crate::guest::{Guest, Neighbourhood};
-use crate::port::{CommonKeys, Port, PortKeys, PortKind};
+use crate::port::{CommonKeys, Port, PortKeys, PortKind, PortPlaces};
 use crate::problem::{At, Origin};
 use crate::router::Gateway;
 use crate::station::Station;
@@ -15,21 +15,24 @@ impl<'a> Check<'a> {
     /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
     pub(super) fn ports(&mut self, guests: &[(usize, Guest)]) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
-        let mut ids = HashMap::new();
+        let (mut ids, mut places) = (HashMap::new(), PortPlaces::default());
         for (number, (_, bridge_keys)) in self.document.bridges().enumerate() {
             for keys in bridge_keys.ports.iter().flat_map(|ports| &ports.value.0) {
                 if !self.note_id(keys, &mut ids) {
                     continue;
                 }
                 let made = keys.value.ports(&keys.origin, self.problems);
-                let clash = made.iter().find_map(|port| Some((port, ports.iter().find(|other| other.clashes_with(port))?)));
+                let clash = made.iter().find_map(|port| Some((port, places.clashing(&ports, port)?)));
                 if let Some((port, other)) = clash {
                     self.same_place(port, other);
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
                 let made = made.into_iter().map(|port| Port { bridge: number, ..port });
-                ports.extend(made.map(|port| with_defaults(port, bridge_keys, keys.value.common())));
+                for port in made.map(|port| with_defaults(port, bridge_keys, keys.value.common())) {
+                    places.note(ports.len(), &port);
+                    ports.push(port);
+                }
             }
         }
         let bridges: Vec<&BridgeKeys> = self.document.bridges().map(|(_, keys)| keys).collect();
@@ -42,10 +45,11 @@ impl<'a> Check<'a> {
             if let Some(other) = ids.get(guest.id.as_str()) {
                 let problem = format!("id {} is that of a port, '{}': use another id", guest.id, other.port);
                 self.problems.add_clash(&guest.origin, problem, &guest.id);
-            } else if let Some(other) = ports.iter().find(|other| other.clashes_with(&port)) {
+            } else if let Some(other) = places.clashing(&ports, &port) {
                 let problem = format!("{} is the interface of another port: use another one", port.full_name());
                 self.problems.add_clash(&guest.origin, problem, other.full_name());
             } else {
+                places.note(ports.len(), &port);
                 ports.push(port);
             }
         }

@@ -7,6 +7,7 @@
 mod absence;
 mod dgram;
 mod packet;
+mod places;
 mod socket_path;
 mod stream;
 mod tap;
@@ -21,6 +22,7 @@ use std::path::Path;
 pub use self::absence::Absence;
 pub use self::dgram::Dgram;
 pub use self::packet::Packet;
+pub(crate) use self::places::PortPlaces;
 pub use self::stream::{Address, DEFAULT_GUEST_MTU, Slot, Stream};
 pub use self::tap::{Setup, Tap};
 pub use self::tun::Tun;
@@ -103,7 +105,7 @@ pub enum PortKind {
 }
 
 /// A place that only one port can have.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Hash)]
 enum Location<'a> {
     Link(&'a str, Option<&'a Netns>),
     Path(&'a Path),
